@@ -33,7 +33,6 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 
 use crate::event::batch::Batch;
-use crate::event::chunk::Share;
 use crate::event::long_json;
 use crate::sink::contract::Preparer;
 #[cfg(doc)]
@@ -59,7 +58,7 @@ pub(super) struct Ahead<P> {
 }
 
 struct Preparing<P> {
-    task: JoinHandle<P>,
+    task: JoinHandle<Option<P>>,
     _permit: SemaphorePermit<'static>,
 }
 
@@ -119,7 +118,7 @@ impl<P: Send + 'static> Ahead<P> {
         // for again.
         let ended = (&mut self.preparing.as_mut()?.task).await;
         self.preparing = None;
-        ended.ok()
+        ended.ok()?
     }
 
     /// The batch that was taken last is not settled: drops the form of the next, and makes no more
@@ -165,8 +164,7 @@ fn permit(free: &'static Semaphore, batch: &Batch) -> Option<SemaphorePermit<'st
     if long_json::may_need_permit(batch) {
         return None;
     }
-    let bytes: usize = batch.shares().map(Share::bytes).sum();
-    free.try_acquire_many(u32::try_from(bytes.div_ceil(KIB)).ok()?).ok()
+    free.try_acquire_many(u32::try_from(batch.bytes().div_ceil(KIB)).ok()?).ok()
 }
 
 #[cfg(test)]
@@ -290,7 +288,7 @@ mod tests {
                 note(&store, format!("prepare {}", tags(batch)));
                 prepared.notify_one();
                 assert!(!is_poison, "poison");
-                Form(tags(batch), store)
+                Some(Form(tags(batch), store))
             }))
         }
     }

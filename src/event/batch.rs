@@ -157,6 +157,11 @@ impl Batch {
         self.shares.iter()
     }
 
+    /// The bytes of the events' frames.
+    pub(crate) fn bytes(&self) -> usize {
+        self.shares.iter().map(Share::bytes).sum()
+    }
+
     /// The number of events; never none.
     pub(crate) fn len(&self) -> usize {
         self.len

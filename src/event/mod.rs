@@ -434,6 +434,19 @@ impl EventId {
     }
 }
 
+impl EventId {
+    /// The id as 32 hexadecimal digits.
+    pub(crate) fn digits(self) -> [u8; 32] {
+        let mut digits = [0; 32];
+        for (place, digit) in digits.iter_mut().rev().enumerate() {
+            #[allow(clippy::cast_possible_truncation)] // four bits
+            let nibble = (self.0 >> (place * 4)) as u8 & 0x0f;
+            *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
+        }
+        digits
+    }
+}
+
 impl std::fmt::Display for EventId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:032x}", self.0)

@@ -154,8 +154,8 @@ pub(crate) trait Sink: Sized + Send + 'static {
     }
 }
 
-/// Work that makes the form of a batch.
-pub(crate) type Preparer<P> = Box<dyn FnOnce(&Batch) -> P + Send>;
+/// Work that makes the form of a batch; `None` if there is none to be made ahead of its write.
+pub(crate) type Preparer<P> = Box<dyn FnOnce(&Batch) -> Option<P> + Send>;
 
 /// The settings of a kind of sink for keys that its entry in the configuration leaves out.
 #[derive(Debug, Clone, Copy)]

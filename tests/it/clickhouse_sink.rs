@@ -47,6 +47,13 @@ impl Life {
         self.daemon.wait_stored("store", numbers.end);
     }
 
+    /// Sends a return of a job, which has rows in two tables, and waits until it is stored.
+    fn store_return(&mut self) {
+        let (tag, data) = job_return(1, true.into());
+        self.bus.send_event(&tag, &data);
+        self.daemon.wait_stored("store", 1);
+    }
+
     /// Waits for words in the daemon's log.
     fn says(&self, words: &str) {
         wait_for(&format!("`{words}` in the log"), || {
@@ -428,6 +435,12 @@ fn table(target: &str) -> Option<String> {
     Some(behind.split('+').next()?.to_owned())
 }
 
+/// A daemon that writes to the stub what can be read.
+fn life_of(stub: &Stub) -> Life {
+    let settings = "database: salt, create: false, compression: none";
+    Life::begin(&format!("url: 'http://127.0.0.1:{}', {settings}", stub.http), 100)
+}
+
 fn count_of(inserted: &Inserted, table: &str) -> usize {
     inserted.lock().unwrap().iter().filter(|inserted| *inserted == table).count()
 }
@@ -451,11 +464,8 @@ fn too_many_queries_at_a_time_for_a_stub() {
             false => ("200 OK", "", String::new()),
         }
     });
-    let settings = format!("url: 'http://127.0.0.1:{}', database: salt, create: false", stub.http);
-    let mut life = Life::begin(&settings, 10);
-    let (tag, data) = job_return(1, true.into());
-    life.bus.send_event(&tag, &data);
-    life.daemon.wait_stored("store", 1);
+    let mut life = life_of(&stub);
+    life.store_return();
     let retries = life.daemon.metric("saltern_sink_retries_total", &["sink=\"store\""]);
     assert!(retries < 0.5, "{retries} retries");
     let counts = ["salt_events", "salt_returns"].map(|table| count_of(&inserted, table));
@@ -478,15 +488,48 @@ fn a_setting_that_all_tables_have_refused_by_a_stub() {
         notes.lock().unwrap().push(table);
         ("200 OK", "", String::new())
     });
-    let settings = format!("url: 'http://127.0.0.1:{}', database: salt, create: false", stub.http);
-    let mut life = Life::begin(&settings, 10);
-    let (tag, data) = job_return(1, true.into());
-    life.bus.send_event(&tag, &data);
-    life.daemon.wait_stored("store", 1);
+    let mut life = life_of(&stub);
+    life.store_return();
     let counts = ["salt_events", "salt_returns"].map(|table| count_of(&inserted, table));
     assert_eq!(counts, [1, 1]);
     assert_eq!(life.daemon.log().matches("refuses a setting").count(), 1);
     life.daemon.stop();
+}
+
+/// The first table refuses an event. The others take the batch once before that is known, and then
+/// its parts one after the other: no row is there more than twice, and the refused one once.
+#[test]
+fn a_poison_is_stored_by_few_tables_of_a_stub() {
+    let rows = Inserted::default();
+    let notes = Arc::clone(&rows);
+    let stub = Stub::start(move |target, body| {
+        let Some(table) = table(target) else { return ("200 OK", "", "18.16.1\n".to_owned()) };
+        let body = String::from_utf8_lossy(body);
+        if table == "salt_events" && body.contains("poison") {
+            let text = "Code: 27. DB::Exception: Cannot parse input";
+            return ("400 Bad Request", "", text.to_owned());
+        }
+        let jid = |row: &str| row.split("\"jid\":\"").nth(1).map(|jid| jid[..20].to_owned());
+        notes.lock().unwrap().extend(body.lines().filter_map(jid).map(|jid| table.clone() + &jid));
+        ("200 OK", "", String::new())
+    });
+    let mut life = life_of(&stub);
+    for number in 0..64 {
+        let text = if number == 37 { "poison" } else { "well" };
+        let (tag, data) = job_return(number, text.into());
+        life.bus.send_event(&tag, &data);
+    }
+    life.daemon.wait_stored("store", 63);
+    life.daemon.stop();
+    for number in 0..64 {
+        let jid = format!("20261121{number:012}");
+        let counts = ["salt_events", "salt_returns"]
+            .map(|table| count_of(&rows, &(table.to_owned() + &jid)));
+        match number {
+            37 => assert!(counts[0] == 0 && counts[1] <= 1, "{number}: {counts:?}"),
+            _ => assert!(counts[0] == 1 && (1..=2).contains(&counts[1]), "{number}: {counts:?}"),
+        }
+    }
 }
 
 /// A proxy in front of the server takes small bodies only: batches are halved, and a single event

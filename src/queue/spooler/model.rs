@@ -259,7 +259,7 @@ impl Sink for Gated {
     }
 
     fn preparer(&self) -> Option<Preparer<Vec<u64>>> {
-        Some(Box::new(numbers))
+        Some(Box::new(|batch| Some(numbers(batch))))
     }
 }
 
@@ -635,17 +635,20 @@ impl World {
     }
 
     fn let_tasks_run(&mut self) {
-        for _ in 0..2 {
-            self.runtime.block_on(async {
-                for _ in 0..10 {
-                    tokio::task::yield_now().await;
-                }
-            });
-            self.let_blocking_work_end();
-        }
+        self.let_tasks_go_on();
+        self.let_blocking_work_end();
+        self.let_tasks_go_on();
         if let Some(run) = &mut self.run {
             while run.writers.try_join_next().map(Result::unwrap).is_some() {}
         }
+    }
+
+    fn let_tasks_go_on(&self) {
+        self.runtime.block_on(async {
+            for _ in 0..10 {
+                tokio::task::yield_now().await;
+            }
+        });
     }
 
     /// Writers drop their connections and prepare batches on a thread of the machine's, which takes

@@ -337,7 +337,7 @@ impl Sink for ClickHouse {
         // Another server may get the batch, but servers of one sink are seldom of two releases.
         let features = self.servers.current().server.as_ref()?.features();
         let compression = self.config.compression;
-        Some(Box::new(move |batch| Inserts::of(batch, features, compression)))
+        Some(Box::new(move |batch| Some(Inserts::of(batch, features, compression))))
     }
 
     fn tables(config: Option<&Config>, wish: &TableWish) -> Option<String> {

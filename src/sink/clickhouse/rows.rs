@@ -141,7 +141,7 @@ impl<'a> Known<'a> {
                 [] => data.duration.and_then(msgpack::scalar).and_then(states::float),
                 states => Some(states.iter().filter_map(|state| state.duration).sum()),
             },
-            id: hex(event.id().0),
+            id: event.id().digits(),
             entry,
             fields,
             data,
@@ -331,16 +331,6 @@ fn list(value: Option<&[u8]>) -> impl Iterator<Item = &[u8]> + Clone {
         walker.skip().ok()
     };
     std::iter::from_fn(walk).filter_map(|value| msgpack::scalar(value).and_then(Item::bytes))
-}
-
-fn hex(id: u128) -> [u8; 32] {
-    let mut digits = [0; 32];
-    for (place, digit) in digits.iter_mut().rev().enumerate() {
-        #[allow(clippy::cast_possible_truncation)] // four bits
-        let nibble = (id >> (place * 4)) as u8 & 0x0f;
-        *digit = if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
-    }
-    digits
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! The message of an event: topic, key, value, headers.
 
 use std::borrow::Cow;
-use std::io::Write as _;
 
 use jiff::Timestamp;
 use rdkafka::message::{Header, OwnedHeaders};
@@ -171,9 +170,7 @@ pub(super) fn headers(entry: &Entry<'_>, fields: &Fields<'_>) -> OwnedHeaders {
     let headers = header(headers, "tag", entry.event.tag());
     let headers = header(headers, "kind", entry.event.kind().name());
     let headers = header(headers, "master", &entry.origin.master_id);
-    let mut id = [0; 32];
-    // It has 32 digits.
-    let _ = write!(id.as_mut_slice(), "{}", entry.event.id());
+    let id = entry.event.id().digits();
     let headers = headers.insert(Header { key: "event_id", value: Some(&id) });
     let headers = header(headers, "stamp", stamp);
     match entry.event.is_return() {

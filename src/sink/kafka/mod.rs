@@ -139,8 +139,6 @@ const FULL: Duration = Duration::from_millis(1);
 
 /// A batch that was begun while the one before it was written.
 pub(crate) enum Begun {
-    /// There was no place for it behind the one before.
-    Nothing,
     /// Some of its messages are handed over, or all.
     Flight(Flight),
     /// The values of its messages, to be handed over in a transaction.
@@ -154,10 +152,16 @@ pub(super) struct Kafka {
     topics: Topics,
     transactions: Option<Transactions>,
     counts: Counts,
-    /// The values of the batch that is written, if they were made ahead.
-    values: Option<Values>,
     /// A message's value while it is handed over; kept for its memory.
     value: Vec<u8>,
+}
+
+/// The messages of a batch.
+#[derive(Clone, Copy)]
+struct Messages<'a> {
+    batch: &'a Batch,
+    /// Their values, if they were made ahead.
+    values: Option<&'a Values>,
 }
 
 /// Appends the values of a batch's messages one after the other; returns their length.
@@ -222,8 +226,7 @@ impl Sink for Kafka {
             info!(batch = %batch.id(), "the batch was committed before, and is not sent again");
             return verdict(refused.to_vec());
         }
-        let result = self.store(batch, prepared.unwrap_or(Begun::Nothing)).await;
-        self.values = None;
+        let result = self.store(batch, prepared).await;
         match (result, &self.transactions) {
             (Err(failed), Some(transactions)) if self.is_fenced() => {
                 Err(blocking(|| transactions.fenced(batch.id(), failed)))
@@ -235,16 +238,14 @@ impl Sink for Kafka {
     fn preparer(&self) -> Option<Preparer<Begun>> {
         let config = Arc::clone(&self.config);
         if self.transactions.is_some() {
-            return Some(Box::new(move |batch| {
-                Values::of(batch, config.value).map_or(Begun::Nothing, Begun::Values)
-            }));
+            return Some(Box::new(move |batch| Values::of(batch, config.value).map(Begun::Values)));
         }
         // The producer is to be dropped where that may block, so this must not keep it.
         let producer = Arc::downgrade(&self.producer);
         let reports = Arc::clone(self.producer.context());
         let topics = self.topics.clone();
         Some(Box::new(move |batch| {
-            let flight = reports.ahead(|| {
+            let begun = reports.ahead(|| {
                 // Its write looks for topics.
                 if !topics_of(&config, batch).all(|topic| topics.knows(&topic)) {
                     return None;
@@ -253,12 +254,12 @@ impl Sink for Kafka {
                 let mut flight = reports.flights().begin_ahead(batch.len())?;
                 // A flight that is disturbed is thrown away.
                 let is_wanted = |flight: &Flight, _: usize| !flight.is_disturbed();
-                let value = &mut Vec::new();
+                let (messages, value) = (Messages { batch, values: None }, &mut Vec::new());
                 // Its write goes on from where this stops: at a full queue, at any error.
-                let _ = hand_over(&config, &producer, batch, None, is_wanted, &mut flight, value);
-                Some(flight)
+                let _ = hand_over(&config, &producer, messages, is_wanted, &mut flight, value);
+                Some(Begun::Flight(flight))
             });
-            flight.flatten().map_or(Begun::Nothing, Begun::Flight)
+            begun.flatten()
         }))
     }
 
@@ -320,28 +321,27 @@ impl Kafka {
         let producer = Arc::new(producer);
         let counts = Counts::new(&context.name);
         let config = Arc::clone(config);
-        let (values, value) = (None, Vec::new());
-        Ok(Kafka { config, context, producer, topics, transactions, counts, values, value })
+        Ok(Kafka { config, context, producer, topics, transactions, counts, value: Vec::new() })
     }
 
-    async fn store(&mut self, batch: &Batch, begun: Begun) -> Result<(), WriteError> {
+    async fn store(&mut self, batch: &Batch, begun: Option<Begun>) -> Result<(), WriteError> {
         if !batch.events().any(|event| self.config.value.takes(event.kind())) {
             return Ok(());
         }
         blocking(|| self.find_topics(batch))?;
         let (mut refused, mut taken) = (BTreeSet::new(), BTreeSet::new());
-        let mut flight;
-        (flight, self.values) = match begun {
-            Begun::Flight(flight) => (Some(flight).filter(|flight| self.is_good(flight)), None),
-            Begun::Values(values) => (None, Some(values)),
-            Begun::Nothing => (None, None),
+        let (mut flight, values) = match begun {
+            Some(Begun::Flight(flight)) => (Some(flight).filter(|f| self.is_good(f)), None),
+            Some(Begun::Values(values)) => (None, Some(values)),
+            None => (None, None),
         };
+        let messages = Messages { batch, values: values.as_ref() };
         loop {
-            let suspects = self.attempt(batch, flight.take(), &refused, &taken).await?;
+            let suspects = self.attempt(messages, flight.take(), &refused, &taken).await?;
             if suspects.is_empty() {
                 return verdict(refused.into_iter().collect());
             }
-            let guilty = self.refused_alone(batch, &suspects).await?;
+            let guilty = self.refused_alone(messages, &suspects).await?;
             if self.transactions.is_none() {
                 return verdict(guilty.into_iter().collect());
             }
@@ -381,7 +381,7 @@ impl Kafka {
     /// places of refused events; the transaction is committed if there are none.
     async fn attempt(
         &mut self,
-        batch: &Batch,
+        messages: Messages<'_>,
         begun: Option<Flight>,
         left_out: &BTreeSet<usize>,
         alone: &BTreeSet<usize>,
@@ -390,17 +390,17 @@ impl Kafka {
             transactions.begin(&self.producer)?;
         }
         let is_with_others = |place| !left_out.contains(&place) && !alone.contains(&place);
-        let flight = begun.unwrap_or_else(|| self.new_flight(batch, true));
-        let mut refused = self.send(batch, flight, is_with_others).await?;
+        let flight = begun.unwrap_or_else(|| self.new_flight(messages.batch, true));
+        let mut refused = self.send(messages, flight, is_with_others).await?;
         for place in alone {
             if refused.is_empty() {
-                refused = self.send_one(batch, *place).await?;
+                refused = self.send_one(messages, *place).await?;
             }
         }
         if let Some(transactions) = &mut self.transactions {
             if refused.is_empty() {
                 let left_out: Vec<_> = left_out.iter().copied().collect();
-                transactions.commit(&self.producer, batch.id(), &left_out).await?;
+                transactions.commit(&self.producer, messages.batch.id(), &left_out).await?;
                 self.counts.committed.add(1);
             } else {
                 self.renew()?;
@@ -413,7 +413,7 @@ impl Kafka {
     /// is taken back.
     async fn refused_alone(
         &mut self,
-        batch: &Batch,
+        messages: Messages<'_>,
         suspects: &BTreeSet<usize>,
     ) -> Result<BTreeSet<usize>, WriteError> {
         let mut all_refused = BTreeSet::new();
@@ -423,7 +423,7 @@ impl Kafka {
             {
                 transactions.begin(&self.producer)?;
             }
-            let refused = self.send_one(batch, *place).await?;
+            let refused = self.send_one(messages, *place).await?;
             if !refused.is_empty() && self.transactions.is_some() {
                 self.renew()?;
             }
@@ -452,18 +452,18 @@ impl Kafka {
     /// Sends an event alone.
     async fn send_one(
         &mut self,
-        batch: &Batch,
+        messages: Messages<'_>,
         place: usize,
     ) -> Result<BTreeSet<usize>, WriteError> {
-        let flight = self.new_flight(batch, false);
-        self.send(batch, flight, |other| other == place).await
+        let flight = self.new_flight(messages.batch, false);
+        self.send(messages, flight, |other| other == place).await
     }
 
     /// Sends the events at the places that `is_wanted`, from where the flight stands, and waits for
     /// all reports; returns the places of events that the brokers refuse.
     async fn send(
         &mut self,
-        batch: &Batch,
+        messages: Messages<'_>,
         mut flight: Flight,
         is_wanted: impl Fn(usize) -> bool,
     ) -> Result<BTreeSet<usize>, WriteError> {
@@ -471,9 +471,9 @@ impl Kafka {
         let mut alone = None;
         loop {
             let handed_over = blocking(|| {
-                let (values, is_wanted) = (self.values.as_ref(), |_: &Flight, at| is_wanted(at));
+                let is_wanted = |_: &Flight, place| is_wanted(place);
                 let (config, producer, value) = (&self.config, &self.producer, &mut self.value);
-                hand_over(config, producer, batch, values, is_wanted, &mut flight, value)
+                hand_over(config, producer, messages, is_wanted, &mut flight, value)
             });
             let Err((place, code)) = handed_over else { break };
             let is_empty = self.producer.in_flight_count() == 0;
@@ -546,22 +546,21 @@ fn topics_of<'a>(config: &'a Config, batch: &'a Batch) -> impl Iterator<Item = C
 }
 
 /// Hands over the events at the places that `is_wanted`, from where the flight stands, and never
-/// waits. Stops at one that is not taken. A value that is not in `values` is made in `out`.
+/// waits. Stops at one that is not taken. A value that was not made ahead is made in `out`.
 fn hand_over(
     config: &Config,
     producer: &ThreadedProducer<Reports>,
-    batch: &Batch,
-    values: Option<&Values>,
+    messages: Messages<'_>,
     is_wanted: impl Fn(&Flight, usize) -> bool,
     flight: &mut Flight,
     out: &mut Vec<u8>,
 ) -> Result<(), (usize, Code)> {
-    for (place, entry) in batch.entries().enumerate().skip(flight.next) {
+    for (place, entry) in messages.batch.entries().enumerate().skip(flight.next) {
         if !config.value.takes(entry.event.kind()) || !is_wanted(flight, place) {
             continue;
         }
         let topic = config.topic.name(entry.event.kind(), &entry.origin.master_id);
-        let made = values.and_then(|values| values.get(place));
+        let made = messages.values.and_then(|values| values.get(place));
         produce(config, producer, &topic, flight.number(place), &entry, made, out)
             .map_err(|code| (place, code))?;
         flight.handed_over(place);

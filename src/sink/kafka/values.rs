@@ -8,7 +8,6 @@
 
 use super::message::Format;
 use crate::event::batch::Batch;
-use crate::event::chunk::Share;
 
 /// The values one after the other.
 #[derive(Debug)]
@@ -23,7 +22,7 @@ impl Values {
     pub(super) fn of(batch: &Batch, format: Format) -> Option<Self> {
         // The room is taken at once, since a buffer that grows would double. Memory that nothing
         // is written to costs nothing.
-        let room = 2 * batch.shares().map(Share::bytes).sum::<usize>();
+        let room = 2 * batch.bytes();
         let bytes = Vec::with_capacity(room);
         let mut values = Values { bytes, ends: Vec::with_capacity(batch.len()) };
         let mut value = Vec::new();
@@ -85,7 +84,7 @@ mod tests {
         let hostile = batch(vec![event("x".repeat(1000)), event("\u{1}".repeat(1000))]);
         assert!(Values::of(&hostile, Format::Json).is_none());
         let values = Values::of(&hostile, Format::Msgpack).unwrap();
-        let frames: usize = hostile.shares().map(Share::bytes).sum();
-        assert!(values.bytes.capacity() <= 2 * frames, "{}", values.bytes.capacity());
+        let most = 2 * hostile.bytes();
+        assert!(values.bytes.capacity() <= most, "{}", values.bytes.capacity());
     }
 }
